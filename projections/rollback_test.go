@@ -37,16 +37,7 @@ func (srv *testServer) restore(t testing.TB, dir string) {
 	t.Helper()
 	require.NoError(t, os.RemoveAll(srv.Dir))
 	require.NoError(t, os.CopyFS(srv.Dir, os.DirFS(dir)))
-	srv.restart(t)
-}
-
-func (srv *testServer) restart(t testing.TB) {
-	t.Helper()
 	srv.Start(t)
-	streamstest.Eventually(t, limit, func() error {
-		_, err := streams.Last(t.Context(), srv.JS, streams.Name)
-		return err
-	})
 }
 
 // awaitDigest waits until the read model is live at a sequence, and returns its digest.
@@ -83,7 +74,7 @@ func TestRolledBackStreamIsNoticedAtStart(t *testing.T) {
 			start(t, run)
 			wait(t, run, srv.store(t, first...))
 			copied := srv.copyOf(t)
-			srv.restart(t)
+			srv.Start(t)
 			wait(t, run, srv.store(t, lost...))
 			before := digest(t, run)
 			require.NoError(t, run.Close())
@@ -161,7 +152,7 @@ func TestRolledBackStreamIsNoticedAtReconnect(t *testing.T) {
 	}))
 	wait(t, run, srv.store(t, first...))
 	copied := srv.copyOf(t)
-	srv.restart(t)
+	srv.Start(t)
 	wait(t, run, srv.store(t, lost...))
 	srv.Halt(t)
 	srv.restore(t, copied)
@@ -252,7 +243,7 @@ func TestFileWithoutFingerprintsIsAcceptedOnce(t *testing.T) {
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	wait(t, run, srv.store(t, all[:200]...))
 	copied := srv.copyOf(t)
-	srv.restart(t)
+	srv.Start(t)
 	wait(t, run, srv.store(t, all[200:300]...))
 	require.NoError(t, run.Close())
 	s, err := store.Open(filepath.Join(srv.dir, "chain.db"), store.Options{})

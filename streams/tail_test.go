@@ -165,10 +165,6 @@ func TestTailGoesOnAfterARestart(t *testing.T) {
 		if i%20 == 10 {
 			s.Halt(t)
 			s.Start(t)
-			streamstest.Eventually(t, streamstest.Limit, func() error {
-				_, err := s.JS.Stream(t.Context(), streams.Name)
-				return err
-			})
 		}
 		publish(t, s, events[i:i+1])
 		_, err := r.next()

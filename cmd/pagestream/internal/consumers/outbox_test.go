@@ -563,10 +563,6 @@ func TestRestartKeepsOutboxes(t *testing.T) {
 	r.acked(t, "crm", 30)
 	r.Halt(t)
 	r.Start(t)
-	streamstest.Eventually(t, streamstest.Limit, func() error {
-		_, err := r.List(t.Context())
-		return err
-	})
 	r.store(t, "100", domain.MessageReceived, 50)
 	c := r.lags(t, "crm", 80)
 	require.EqualValues(t, 20, c.Seq)
@@ -696,12 +692,6 @@ func TestRolledBackStreamIsCopiedAgain(t *testing.T) {
 			r.Consumers = c
 			a, err := r.Add(t.Context(), Spec{Name: "crm", All: true})
 			require.NoError(t, err)
-			await := func() {
-				streamstest.Eventually(t, streamstest.Limit, func() error {
-					_, err := streams.Last(t.Context(), r.JS, streams.Name)
-					return err
-				})
-			}
 			r.store(t, "100", domain.MessageReceived, 50)
 			r.filled(t, "crm")
 			dir := filepath.Join(r.Dir, "jetstream", "$G", "streams", streams.Name)
@@ -709,7 +699,6 @@ func TestRolledBackStreamIsCopiedAgain(t *testing.T) {
 			older := t.TempDir()
 			require.NoError(t, os.CopyFS(older, os.DirFS(dir)))
 			r.Start(t)
-			await()
 			r.store(t, "100", domain.MessageReceived, 30) // they get lost
 			r.filled(t, "crm")
 			if stopped {
@@ -719,7 +708,6 @@ func TestRolledBackStreamIsCopiedAgain(t *testing.T) {
 			require.NoError(t, os.RemoveAll(dir))
 			require.NoError(t, os.CopyFS(dir, os.DirFS(older)))
 			r.Start(t)
-			await()
 			r.store(t, "200", domain.MessageReceived, 40)
 			if stopped {
 				r.run(t, c)

@@ -100,13 +100,8 @@ func (o *Operator) Backup(
 // data of a person who connected pages does not have what a line needs.
 func (o *Operator) completeErasures(ctx context.Context) error {
 	var records []meta.Erasure
-	_, err := streams.Read(ctx, o.JS, streams.ReadOptions{
-		Stream: o.Stream, Filters: streams.Filter("", domain.ContactErased),
-		Malformed: func(uint64, error) error { return nil },
-	}, func(e streams.Stored) error {
-		if d := e.Data.Erasure; d != nil {
-			records = append(records, meta.Erasure{Time: e.Time, Page: e.Page, Contact: d.Contact})
-		}
+	err := o.eachErasure(ctx, "", func(e streams.Stored) error {
+		records = append(records, meta.Erasure{Time: e.Time, Page: e.Page, Contact: e.Data.Erasure.Contact})
 		return nil
 	})
 	if err != nil {

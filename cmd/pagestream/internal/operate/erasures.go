@@ -51,13 +51,7 @@ func (o *Operator) Erasures(ctx context.Context, page domain.PageID) ([]Erasure,
 		}
 	}
 	out := []Erasure{}
-	_, err = streams.Read(ctx, o.JS, streams.ReadOptions{
-		Stream: o.Stream, Filters: streams.Filter(page, domain.ContactErased),
-		Malformed: func(uint64, error) error { return nil },
-	}, func(e streams.Stored) error {
-		if e.Data.Erasure == nil {
-			return nil
-		}
+	err = o.eachErasure(ctx, page, func(e streams.Stored) error {
 		one := Erasure{
 			Seq: e.Seq, Page: e.Page, Contact: e.Data.Erasure.Contact, At: e.At, Events: len(e.Data.Erasure.Events),
 		}
@@ -83,6 +77,20 @@ func (o *Operator) Erasures(ctx context.Context, page domain.PageID) ([]Erasure,
 		return nil
 	})
 	return out, err
+}
+
+// eachErasure calls f with the records of erasures of a page, or of all if page is empty, in order.
+func (o *Operator) eachErasure(ctx context.Context, page domain.PageID, f func(record streams.Stored) error) error {
+	_, err := streams.Read(ctx, o.JS, streams.ReadOptions{
+		Stream: o.Stream, Filters: streams.Filter(page, domain.ContactErased),
+		Malformed: func(uint64, error) error { return nil },
+	}, func(e streams.Stored) error {
+		if e.Data.Erasure == nil {
+			return nil
+		}
+		return f(e)
+	})
+	return err
 }
 
 func consumerReceiver(c consumers.Consumer) receiver {

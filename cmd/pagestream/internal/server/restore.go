@@ -124,6 +124,9 @@ func (p *Program) finishRestore(ctx context.Context) (out operate.Applied, err e
 	if err != nil || !found {
 		return out, err
 	}
+	if err := p.removeRestoreModels(); err != nil { // of a killed process
+		return out, err
+	}
 	// They are missing in other backups as well.
 	if err := p.erasures().Merge(r.Erasures); err != nil {
 		return out, err
@@ -137,10 +140,6 @@ func (p *Program) finishRestore(ctx context.Context) (out operate.Applied, err e
 			return out, err
 		}
 	}
-	// Without the file nothing would do the rest.
-	if err := p.removeRestoreModels(); err != nil {
-		return out, err
-	}
 	info, err := streams.Info(ctx, p.js, streams.Name)
 	if err == nil {
 		err = streams.Unmark(ctx, p.js, info, streams.RestoringKey)
@@ -148,7 +147,7 @@ func (p *Program) finishRestore(ctx context.Context) (out operate.Applied, err e
 	if err != nil {
 		return out, fmt.Errorf("finish restore: %w", err)
 	}
-	if err := os.Remove(p.restorePath()); err != nil {
+	if err := os.Remove(p.restorePath()); err != nil { // nothing would do the rest without it
 		return out, fmt.Errorf("finish restore: %w", err)
 	}
 	return out, nil
@@ -245,9 +244,6 @@ func (p *Program) missing(ctx context.Context, list []meta.Erasure) (
 func (p *Program) eraseAgain(
 	ctx context.Context, contacts map[domain.PageID]map[domain.ContactID]bool, admins []meta.AdminErasure,
 ) (out operate.Applied, err error) {
-	if err := p.removeRestoreModels(); err != nil { // of a killed process
-		return out, err
-	}
 	p = p.beside()
 	p.cfg.Projections.Dir = filepath.Join(p.cfg.Data.Dir, restoreModels)
 	defer func() { err = errors.Join(err, p.end(), p.removeRestoreModels()) }()
